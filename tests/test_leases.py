@@ -1,0 +1,160 @@
+"""A global concurrency limit of a real Prefect server, shared by runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import temporary_settings
+
+from flows.leases import leased_slots
+from flows.local_server import _started
+from tasks.limits.slots import Slots
+from tests.command import ROOT, server_url
+
+pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
+
+LIMIT = 10
+HOLDER = """
+import asyncio, sys
+from flows.leases import leased_slots
+from tasks.limits.slots import Slots
+
+async def hold(name):
+    slots = Slots(10)
+    async with leased_slots(name, slots, print):
+        for _ in range(10):
+            await slots.acquire()
+        print("held", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(hold(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+async def name() -> str:
+    """A limit of ten that an operator made."""
+    name = f"millrace-{uuid4().hex}"
+    await set_limit(name, LIMIT)
+    return name
+
+
+def hold_and_be_killed(name: str) -> None:
+    """A process that leases all slots and ends by SIGKILL."""
+    environment = {**os.environ, "PREFECT_API_URL": server_url(), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLDER, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGKILL)
+
+
+async def set_limit(name: str, limit: int) -> None:
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name(name, limit)
+
+
+async def active(name: str) -> int:
+    async with get_client() as client:
+        return (await client.read_global_concurrency_limit_by_name(name)).active_slots
+
+
+async def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what the event loop brings about, within a bound."""
+    tick = threading.Event()
+    for _ in range(round(seconds / 0.02)):
+        if is_so():
+            return
+        await asyncio.to_thread(tick.wait, 0.02)
+    raise AssertionError("it did not come about")
+
+
+class Fleet:
+    """Runs that always have work: what is in flight in all of them, the most there was, and what each did."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.in_flight = self.most = 0
+        self.done: dict[str, int] = {}
+        self.said: list[str] = []
+
+    @asynccontextmanager
+    async def run(self, run: str, wanted: int = LIMIT) -> AsyncIterator[Slots]:
+        slots, self.done[run] = Slots(wanted), 0
+        async with leased_slots(self.name, slots, self.said.append):
+            working = [asyncio.create_task(self._work(run, slots)) for _ in range(wanted)]
+            try:
+                yield slots
+            finally:
+                for each in working:
+                    each.cancel()
+                await asyncio.gather(*working, return_exceptions=True)
+
+    async def _work(self, run: str, slots: Slots) -> None:
+        tick = threading.Event()
+        while True:
+            await slots.acquire()
+            self.in_flight += 1
+            self.most = max(self.most, self.in_flight)
+            try:
+                await asyncio.to_thread(tick.wait, 0.01)
+            finally:
+                self.in_flight -= 1
+                slots.release()
+            self.done[run] += 1
+
+
+async def test_two_runs_share_ten_and_both_make_progress(name: str) -> None:
+    """Alone a run has all; together each has half; when one ends the other has all again, and at the end nobody any."""
+    fleet = Fleet(name)
+    async with fleet.run("first") as first:
+        await until(lambda: first.capacity == LIMIT)
+        async with fleet.run("second") as second:
+            await until(lambda: first.capacity == second.capacity == LIMIT // 2)
+            before = dict(fleet.done)
+            await until(lambda: all(fleet.done[run] > before[run] + 20 for run in fleet.done))
+        await until(lambda: first.capacity == LIMIT)
+    assert fleet.most == LIMIT
+    assert await active(name) == await active(f"{name}-runs") == 0
+
+
+async def test_the_operators_value_wins_over_the_option_also_when_it_changes(name: str) -> None:
+    """It is said once; a lower one takes effect as requests end."""
+    fleet = Fleet(name)
+    async with fleet.run("first", wanted=20) as slots:
+        await until(lambda: slots.capacity == LIMIT)
+        await set_limit(name, 3)
+        await until(lambda: slots.capacity == 3 >= slots.taken)
+        await set_limit(name, 30)
+        await until(lambda: slots.capacity == 20)
+    assert fleet.said == [f"--concurrency 20 is above the limit {name}, which wins: 10 for all runs"]
+
+
+async def test_without_a_limit_the_option_holds() -> None:
+    """Nothing is leased."""
+    slots = Slots(7)
+    async with leased_slots(f"millrace-{uuid4().hex}", slots, pytest.fail):
+        assert slots.capacity == 7
+
+
+@pytest.mark.slow
+async def test_a_killed_runs_slots_come_back(name: str) -> None:
+    """Within a minute and the server's next look; until then the next run waits."""
+    with _started() as url, temporary_settings(updates={"api.url": url}):  # the tests' own looks for no dead ones
+        await set_limit(name, LIMIT)
+        await asyncio.to_thread(hold_and_be_killed, name)
+        assert await active(name) == LIMIT
+        fleet = Fleet(name)
+        async with fleet.run("first") as slots:
+            assert slots.capacity == 0
+            await until(lambda: slots.capacity == LIMIT, seconds=120)
