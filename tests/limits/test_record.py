@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.limits.budget import Budget
@@ -59,6 +59,7 @@ def test_processes_keep_one_limit_and_use_it(tmp_path: Path, processes: int) -> 
 
 @settings(deadline=None, max_examples=4)
 @given(costs=st.lists(st.lists(st.floats(0.0005, 0.4), min_size=1, max_size=5), min_size=2, max_size=4))
+@example(costs=[[0.25], [0.25], [0.25], [0.34375]])  # turns of 15 seconds each: nine of them are all there is
 def test_model_tokens_of_all_processes_keep_the_limit(costs: list[list[float]]) -> None:
     """Whatever their requests cost; and nobody starves, also one whose requests cost a good part of the limit."""
     limit = 20_000
