@@ -13,7 +13,7 @@ from uuid import uuid4
 from flows.findings import of_disk
 from flows.gates import Gates
 from flows.history import History
-from flows.leases import leased_slots, limit_name
+from flows.leases import embedder_slots
 from flows.preflight import Providers
 from flows.runners import Workers
 from flows.shard import Equipment, Shard, ShardOutcome, ShardWork, documents_in_flight, shard
@@ -148,7 +148,7 @@ class Job:
         if not workers.is_here:
             await self._work_at(equipment, parts, scans, workers)
             return
-        async with leased_slots(limit_name(self.settings.embedder), self.gates.embed.slots, self._warn):
+        async with embedder_slots(self.settings.embedder, self.gates.embed.slots, self._warn):
             await self._work_at(equipment, parts, scans, workers)
 
     async def _work_at(

@@ -1,14 +1,14 @@
 """The slots of a global concurrency limit of Prefect, leased for a run in bulk and shared out by its gate.
 
-An operator makes the limit under the provider's `limit_name`; then it, and not `--concurrency`, is what all runs keep
-together. Each run also holds one slot of `NAME-runs`, by which the others count it and work out their fair share.
+The limit stands under the provider's `limit_name` and is what all runs keep together; an operator's value wins over
+`--concurrency`. Each run also holds one slot of `NAME-runs`, by which the others count it for their fair shares.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from uuid import UUID
 
 import httpx
@@ -16,15 +16,22 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import get_current_settings
 
+from flows.lease_book import Note, lease_book, left_leases
+from flows.runs_limit import RunsLimit
 from tasks.limits.shares import fair_share, next_chunk, to_give_back
 from tasks.limits.slots import Slots
+from tasks.profiles import EMBEDDERS
 from tasks.provider_settings import EmbedderSettings
 
 LEASE_SECONDS = 60.0
 """The least that Prefect takes; the server looks for expired ones every 15 seconds."""
 RENEW_SECONDS = 15.0
 POLL_SECONDS = 1.0
+"""Between two looks at a limit of which the share is not held yet."""
+STEADY_POLL_SECONDS = 5.0
+"""The same where it is: so late may a run see another one come. Each look is two requests to the Prefect API."""
 MOST_RUNS = 10_000
 
 
@@ -33,47 +40,66 @@ def limit_name(embedder: EmbedderSettings) -> str:
     return f"millrace-{embedder.kind}"
 
 
-@asynccontextmanager
-async def leased_slots(name: str, slots: Slots, say: Callable[[str], object]) -> AsyncIterator[None]:
-    """Keep ``slots`` at this run's share of the limit for the length of the block, where there is such a limit.
+def embedder_slots(
+    embedder: EmbedderSettings, slots: Slots, say: Callable[[str], object]
+) -> AbstractAsyncContextManager[None]:
+    """`leased_slots` of this provider. A limit is made for one that somebody bills, not for a model in the process."""
+    profile = next(profile for profile in EMBEDDERS if profile.kind == embedder.kind)
+    return leased_slots(limit_name(embedder), slots, say, make=not profile.is_free)
 
-    Nobody gets a slot before it is leased. What a killed run held comes back when its leases run out.
+
+@asynccontextmanager
+async def leased_slots(name: str, slots: Slots, say: Callable[[str], object], *, make: bool) -> AsyncIterator[None]:
+    """Keep ``slots`` at this run's share of the limit for the length of the block.
+
+    Where there is no such limit it is made, or, without ``make``, ``slots`` stay as they are. Nobody gets a slot before
+    it is leased. What a killed run held is given back by the next of its machine, or comes back when its leases end.
     """
     async with get_client() as client:
-        try:
-            limit = await client.read_global_concurrency_limit_by_name(name)
-        except ObjectNotFound:
+        limit = RunsLimit(client, name)
+        if make:
+            await limit.make(slots.capacity)
+        elif not await limit.exists():
             yield
             return
-        leases = Leases(client, name, slots)
-        if limit.limit < leases.wanted:
-            say(f"--concurrency {leases.wanted:,} is above the limit {name}, which wins: {limit.limit:,} for all runs")
-        await leases.join()
-        keeping = [asyncio.create_task(leases.renew()), asyncio.create_task(leases.balance())]
-        try:
-            yield
-        finally:
-            for each in keeping:
-                each.cancel()
-            await asyncio.gather(*keeping, return_exceptions=True)
-            await leases.leave()
+        folder = get_current_settings().home / "millrace" / "leases" / name
+        with lease_book(folder) as note:
+            leases = Leases(client, name, slots, note)
+            await leases.give_back(left_leases(folder))
+            runs = await leases.join()
+            if make:
+                await limit.fit(leases.wanted, runs=runs)
+            await leases.compare(say)
+            keeping = [asyncio.create_task(leases.renew()), asyncio.create_task(leases.balance())]
+            try:
+                yield
+            finally:
+                for each in keeping:
+                    each.cancel()
+                await asyncio.gather(*keeping, return_exceptions=True)
+                await leases.leave()
 
 
 class Leases:
     """What one run holds of a limit. An unreachable server changes nothing: a healthy run goes on with what it has."""
 
-    def __init__(self, client: PrefectClient, name: str, slots: Slots) -> None:
+    def __init__(self, client: PrefectClient, name: str, slots: Slots, note: Note) -> None:
         self.wanted = slots.capacity
         self._client = client
         self._name = name
         self._runs = f"{name}-runs"
         self._slots = slots
+        self._note = note
         self._chunks: dict[UUID, int] = {}
         self._membership: UUID | None = None
         slots.resize(0)
 
-    async def join(self) -> None:
-        """Be counted among the runs."""
+    async def join(self) -> int:
+        """Be counted among the runs.
+
+        Returns:
+            How many there are.
+        """
         try:
             await self._client.read_global_concurrency_limit_by_name(self._runs)
         except ObjectNotFound:
@@ -82,20 +108,48 @@ class Leases:
                     GlobalConcurrencyLimitCreate(name=self._runs, limit=MOST_RUNS)
                 )
         self._membership = await self._take(self._runs, 1)
+        runs = await self._read(self._runs)
+        return 1 if runs is None else runs.active_slots
+
+    async def compare(self, say: Callable[[str], object]) -> None:
+        """Say so where this run may not have in flight what it was asked for."""
+        limit = await self._read(self._name)
+        if limit is not None and limit.limit < self.wanted:
+            wins = f"which wins: {limit.limit:,} for all runs"
+            say(f"--concurrency {self.wanted:,} is above the limit {self._name}, {wins}")
+
+    async def give_back(self, leases: Iterable[UUID]) -> None:
+        """Give leases back; what the server does not hear of runs out by itself."""
+        for lease in leases:
+            with suppress(httpx.HTTPError):
+                await self._client.release_concurrency_slots_with_lease(lease)
 
     async def balance(self) -> None:
         """Take what is missing of the share as it comes free; give back what is above it as requests end."""
         while True:
-            taken = False
+            pause = POLL_SECONDS
             with suppress(httpx.HTTPError):
-                limit, runs = await self._read(self._name), await self._read(self._runs)
-                share = fair_share(limit.limit, runs.active_slots, self.wanted)
-                for _ in range(to_give_back(list(self._chunks.values()), share)):
-                    await self._give_back()
-                if (chunk := next_chunk(limit.limit, sum(self._chunks.values()), share)) > 0:
-                    taken = await self._take_chunk(chunk)
-            if not taken:
-                await asyncio.sleep(POLL_SECONDS)
+                pause = await self._come_to_the_share()
+            await asyncio.sleep(pause)
+
+    async def _come_to_the_share(self) -> float:
+        """One step towards it.
+
+        Returns:
+            After how many seconds the next one is due.
+        """
+        limit, runs = await self._read(self._name), await self._read(self._runs)
+        if limit is None:  # deleted by the operator: the option holds
+            self._chunks.clear()
+            self._slots.resize(self.wanted)
+            return STEADY_POLL_SECONDS
+        self._resize()
+        share = fair_share(limit.limit, 1 if runs is None else runs.active_slots, self.wanted)
+        for _ in range(to_give_back(list(self._chunks.values()), share)):
+            await self._give_back_newest()
+        if (chunk := next_chunk(sum(self._chunks.values()), share)) == 0:
+            return STEADY_POLL_SECONDS
+        return 0 if await self._take_chunk(chunk) else POLL_SECONDS
 
     async def renew(self) -> None:
         """Keep all leases alive. One that the server does not know any more is not held any more."""
@@ -110,10 +164,8 @@ class Leases:
                     self._membership = await self._take(self._runs, 1)
 
     async def leave(self) -> None:
-        """Give everything back; what the server does not hear of runs out by itself."""
-        for lease in [*self._chunks, *([self._membership] if self._membership else [])]:
-            with suppress(httpx.HTTPError):
-                await self._client.release_concurrency_slots_with_lease(lease)
+        """Give everything back."""
+        await self.give_back([*self._chunks, *([self._membership] if self._membership else [])])
         self._chunks.clear()
 
     async def _take_chunk(self, count: int) -> bool:
@@ -123,7 +175,7 @@ class Leases:
             self._resize()
         return lease is not None
 
-    async def _give_back(self) -> None:
+    async def _give_back_newest(self) -> None:
         """The newest chunk, once no request needs it."""
         lease, count = next(reversed(self._chunks.items()))
         fewer = max(0, sum(self._chunks.values()) - count)
@@ -143,7 +195,11 @@ class Leases:
             raise
         granted = answer.json()
         # For a limit that was deleted meanwhile the server grants everything.
-        return UUID(granted["lease_id"]) if granted["limits"] else None
+        if not granted["limits"]:
+            return None
+        lease = UUID(granted["lease_id"])
+        self._note(lease)
+        return lease
 
     async def _is_lost(self, lease: UUID) -> bool:
         try:
@@ -154,11 +210,11 @@ class Leases:
             return False
         return False
 
-    async def _read(self, name: str) -> GlobalConcurrencyLimitResponse:
+    async def _read(self, name: str) -> GlobalConcurrencyLimitResponse | None:
         try:
             return await self._client.read_global_concurrency_limit_by_name(name)
-        except ObjectNotFound as error:
-            raise httpx.RequestError(f"the concurrency limit {name} is gone") from error
+        except ObjectNotFound:
+            return None
 
     def _resize(self) -> None:
         self._slots.resize(sum(self._chunks.values()))

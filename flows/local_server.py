@@ -6,6 +6,7 @@ writes to a log file, has the settings that a run needs, and is stopped only whe
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import httpx
@@ -80,21 +81,30 @@ def _started() -> Iterator[str]:
         **get_current_settings().to_environment_variables(exclude_unset=True),
         "PREFECT_UI_ENABLED": "0",
     }
-    with tempfile.NamedTemporaryFile("w+b", prefix="millrace-server-", suffix=".log") as log:
-        server = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "flows.server_process", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            url = f"http://127.0.0.1:{port}/api"
+    url = f"http://127.0.0.1:{port}/api"
+    with tempfile.NamedTemporaryFile("w+b", prefix="millrace-server-", suffix=".log") as log, ExitStack() as ending:
+        with _one_start_at_a_time():
+            server = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "flows.server_process", str(port)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+            ending.callback(_stop, server)
             _wait_until_healthy(server, url, log)
-            yield url
-        finally:
-            _stop(server)
+        yield url
+
+
+@contextmanager
+def _one_start_at_a_time() -> Iterator[None]:
+    """Two servers that make one new database at the same moment break each other's migrations."""
+    home = get_current_settings().home
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "millrace-server.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, also by a kill
+        yield
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:

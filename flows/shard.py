@@ -19,7 +19,7 @@ from prefect.transactions import CommitMode, atransaction
 from flows.display import logger, quiet_runs
 from flows.gates import Gates
 from flows.history import choose
-from flows.leases import leased_slots, limit_name
+from flows.leases import embedder_slots
 from flows.pipeline import SEGMENTS_QUEUED, Pipeline
 from flows.preflight import Providers
 from flows.storage import StorageAddress, flow_run_context, storage_at
@@ -165,7 +165,7 @@ async def shard(work: ShardWork, equipment: Equipment | None = None) -> Any:
     quiet_runs()
     async with equipped(work) as own:
         slots = own.gates.embed.slots
-        async with leased_slots(limit_name(work.settings.embedder), slots, logger().warning):
+        async with embedder_slots(work.settings.embedder, slots, logger().warning):
             return _state_of(await work_shard(work, own))
 
 

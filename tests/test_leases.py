@@ -8,20 +8,25 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import temporary_settings
+from prefect.settings import get_current_settings, temporary_settings
 
 from flows.leases import leased_slots
 from flows.local_server import _started
 from tasks.limits.slots import Slots
 from tests.command import ROOT, server_url
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.xdist_group("prefect"),
+    pytest.mark.usefixtures("prefect_server", "own_home"),
+]
 
 LIMIT = 10
 HOLDER = """
@@ -31,7 +36,7 @@ from tasks.limits.slots import Slots
 
 async def hold(name):
     slots = Slots(10)
-    async with leased_slots(name, slots, print):
+    async with leased_slots(name, slots, print, make=False):
         for _ in range(10):
             await slots.acquire()
         print("held", flush=True)
@@ -42,6 +47,13 @@ asyncio.run(hold(sys.argv[1]))
 
 
 @pytest.fixture
+def own_home(tmp_path: Path) -> Iterator[None]:
+    """Where the runs of a test write down what they hold, and nobody else's."""
+    with temporary_settings(updates={"home": tmp_path / "home"}):
+        yield
+
+
+@pytest.fixture
 async def name() -> str:
     """A limit of ten that an operator made."""
     name = f"millrace-{uuid4().hex}"
@@ -49,9 +61,10 @@ async def name() -> str:
     return name
 
 
-def hold_and_be_killed(name: str) -> None:
+def hold_and_be_killed(name: str, **environment: str) -> None:
     """A process that leases all slots and ends by SIGKILL."""
-    environment = {**os.environ, "PREFECT_API_URL": server_url(), "PYTHONPATH": str(ROOT)}
+    here = {"PREFECT_API_URL": server_url(), "PREFECT_HOME": str(get_current_settings().home), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **here, **environment}
     command = [sys.executable, "-c", HOLDER, name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
         assert holder.stdout is not None
@@ -62,6 +75,11 @@ def hold_and_be_killed(name: str) -> None:
 async def set_limit(name: str, limit: int) -> None:
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(name, limit)
+
+
+async def limit_of(name: str) -> int:
+    async with get_client() as client:
+        return (await client.read_global_concurrency_limit_by_name(name)).limit
 
 
 async def active(name: str) -> int:
@@ -82,8 +100,9 @@ async def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
 class Fleet:
     """Runs that always have work: what is in flight in all of them, the most there was, and what each did."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, make: bool = False) -> None:
         self.name = name
+        self.make = make
         self.in_flight = self.most = 0
         self.done: dict[str, int] = {}
         self.said: list[str] = []
@@ -91,7 +110,7 @@ class Fleet:
     @asynccontextmanager
     async def run(self, run: str, wanted: int = LIMIT) -> AsyncIterator[Slots]:
         slots, self.done[run] = Slots(wanted), 0
-        async with leased_slots(self.name, slots, self.said.append):
+        async with leased_slots(self.name, slots, self.said.append, make=self.make):
             working = [asyncio.create_task(self._work(run, slots)) for _ in range(wanted)]
             try:
                 yield slots
@@ -141,18 +160,73 @@ async def test_the_operators_value_wins_over_the_option_also_when_it_changes(nam
 
 
 async def test_without_a_limit_the_option_holds() -> None:
-    """Nothing is leased."""
+    """Nothing is leased, where the first run does not make it."""
     slots = Slots(7)
-    async with leased_slots(f"millrace-{uuid4().hex}", slots, pytest.fail):
+    async with leased_slots(f"millrace-{uuid4().hex}", slots, pytest.fail, make=False):
         assert slots.capacity == 7
 
 
+async def test_the_first_run_makes_the_limit_and_the_next_one_shares_it() -> None:
+    """As large as its own concurrency; a second run that needs more raises it for both."""
+    name = f"millrace-{uuid4().hex}"
+    fleet = Fleet(name, make=True)
+    async with fleet.run("first") as first:
+        await until(lambda: first.capacity == LIMIT)
+        assert await limit_of(name) == LIMIT
+        async with fleet.run("second", wanted=2 * LIMIT) as second:
+            await until(lambda: first.capacity == second.capacity == LIMIT)
+            assert await limit_of(name) == 2 * LIMIT
+    assert await active(name) == await active(f"{name}-runs") == 0
+    assert fleet.most <= 2 * LIMIT
+
+    async with fleet.run("third", wanted=4) as third:
+        await until(lambda: third.capacity == 4)
+        assert await limit_of(name) == 4
+    assert fleet.said == []
+
+
+@pytest.mark.parametrize("value", [3, 4 * LIMIT])
+async def test_a_limit_that_a_run_made_is_the_operators_once_he_set_it(value: int) -> None:
+    """Lower or higher: no run touches it, and it wins."""
+    name = f"millrace-{uuid4().hex}"
+    fleet = Fleet(name, make=True)
+    async with fleet.run("first") as slots:
+        await until(lambda: slots.capacity == LIMIT)
+    await set_limit(name, value)
+    async with fleet.run("second") as slots:
+        await until(lambda: slots.capacity == min(value, LIMIT))
+        assert await limit_of(name) == value
+
+
+async def test_a_limit_that_is_deleted_meanwhile_holds_nobody_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option holds then; when there is a limit again, it does."""
+    monkeypatch.setattr("flows.leases.STEADY_POLL_SECONDS", 0.1)
+    fleet = Fleet(name)
+    async with fleet.run("first", wanted=2 * LIMIT) as slots:
+        await until(lambda: slots.capacity == LIMIT)
+        async with get_client() as client:
+            await client.delete_global_concurrency_limit_by_name(name)
+        await until(lambda: slots.capacity == 2 * LIMIT)
+        await set_limit(name, 3)
+        await until(lambda: slots.capacity == 3 >= slots.taken)
+
+
+async def test_what_a_killed_run_held_is_given_back_by_the_next_one(name: str) -> None:
+    """At once, on the same machine."""
+    await asyncio.to_thread(hold_and_be_killed, name)
+    assert await active(name) == LIMIT
+    fleet = Fleet(name)
+    async with fleet.run("next") as slots:
+        await until(lambda: slots.capacity == LIMIT, seconds=5)
+        assert await active(f"{name}-runs") == 1
+
+
 @pytest.mark.slow
-async def test_a_killed_runs_slots_come_back(name: str) -> None:
+async def test_what_a_run_that_was_killed_elsewhere_held_comes_back(name: str, tmp_path: Path) -> None:
     """Within a minute and the server's next look; until then the next run waits."""
     with _started() as url, temporary_settings(updates={"api.url": url}):  # the tests' own looks for no dead ones
         await set_limit(name, LIMIT)
-        await asyncio.to_thread(hold_and_be_killed, name)
+        await asyncio.to_thread(hold_and_be_killed, name, PREFECT_HOME=str(tmp_path))
         assert await active(name) == LIMIT
         fleet = Fleet(name)
         async with fleet.run("first") as slots:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-CHUNKS = 10
-"""A run leases its slots in about so many parts, so that it can give some of them back."""
-
 
 def fair_share(limit: int, runs: int, wanted: int) -> int:
     """An equal part of the limit for each run that shares it, one at least; no more than the run wants."""
     return max(1, min(wanted, limit // max(1, runs)))
 
 
-def next_chunk(limit: int, held: int, share: int) -> int:
-    """Slots to lease next, 0 where the share is held."""
-    return max(0, min(math.ceil(limit / CHUNKS), share - held))
+def next_chunk(held: int, share: int) -> int:
+    """Slots to lease next, 0 where the share is held: half of what is missing, so that parts can be given back."""
+    return max(0, math.ceil((share - held) / 2))
 
 
 def to_give_back(chunks: Sequence[int], share: int) -> int:

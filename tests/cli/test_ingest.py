@@ -80,6 +80,15 @@ def test_a_first_run_on_a_fresh_machine_fills_a_collection_that_answers(tmp_path
     assert all(hit["text"] for hit in hits)
 
 
+def test_two_first_runs_at_once_start_one_server_after_the_other(tmp_path: Path) -> None:
+    """Both make the same new database."""
+    command = Command(tmp_path)
+    write(tmp_path / "few.jsonl", *numbered(3))
+    runs = [command.start("--source", "few.jsonl", "--job-id", job, "--json") for job in ("one", "other")]
+    ended = [finish(run) for run in runs]
+    assert [(each.status, each.stderr.count("Traceback")) for each in ended] == [(0, 0), (0, 0)], ended
+
+
 def test_the_report_is_a_file_a_line_and_a_table(command: Command) -> None:
     """All three say the same; standard output holds nothing but the line."""
     write(command.folder / "docs.jsonl", *numbered(3))

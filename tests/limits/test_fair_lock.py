@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tasks.limits.fair_lock import SERVE_SECONDS, FairLock
+from tasks.limits.held_files import held_files
+from tests.command import ROOT
 from tests.limits.virtual_time import run_virtually
 
 HOLDS_AND_WAITS = """
@@ -72,7 +75,7 @@ def test_short_turns_follow_one_another_without_a_poll_between(tmp_path: Path) -
         await asyncio.gather(process(0), process(1))
 
     run_virtually(together())
-    changes = sum(1 for one, next_one in zip(turns, turns[1:], strict=False) if one[1] != next_one[1])
+    changes = sum(1 for one, next_one in pairwise(turns) if one[1] != next_one[1])
     assert 1 / SERVE_SECONDS / 2 <= changes <= 1 / SERVE_SECONDS + 1
     assert len(turns) >= 850
     of_first = sum(1 for _, number in turns if number == 0)
@@ -81,9 +84,8 @@ def test_short_turns_follow_one_another_without_a_poll_between(tmp_path: Path) -
 
 async def test_a_killed_process_keeps_neither_the_lock_nor_its_place(tmp_path: Path) -> None:
     """Both went with it: the lock that it held, and the ticket that it waited with."""
-    process = subprocess.Popen(  # noqa: ASYNC220 - one line is read from it
-        [sys.executable, "-c", HOLDS_AND_WAITS, str(tmp_path / "lock")], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
+    command = [sys.executable, "-c", HOLDS_AND_WAITS, str(tmp_path / "lock")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)  # noqa: ASYNC220 - one line is read from it
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == b"waits\n"
@@ -92,7 +94,8 @@ async def test_a_killed_process_keeps_neither_the_lock_nor_its_place(tmp_path: P
         process.wait()
         process.stdout.close()
     async with asyncio.timeout(5), FairLock(tmp_path / "lock").held():
-        assert list((tmp_path / "lock.line").glob("[0-9]*")) == []
+        assert held_files(tmp_path / "lock.line") == []
+        assert list((tmp_path / "lock.line").iterdir()) == []
 
 
 async def test_who_gives_up_waiting_leaves_the_line(tmp_path: Path) -> None:
