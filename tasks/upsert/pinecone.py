@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,12 +22,9 @@ from pinecone.models.indexes.index import IndexModel
 from pinecone.models.indexes.schema import DenseVectorField
 
 from tasks.errors import (
-    MillraceError,
     PermanentError,
-    RateLimitedError,
     RefusedError,
     RequestRejectedError,
-    RequestTooLargeError,
     TransientError,
     UnavailableError,
     UsageError,
@@ -37,6 +33,7 @@ from tasks.profiles import PINECONE
 from tasks.provider_settings import PineconeSettings
 from tasks.records import Document, EncodedRecord, Hit, Record, Vectors
 from tasks.upsert.packing import pack
+from tasks.upsert.pinecone_errors import kind_of, translated
 from tasks.upsert.pinecone_records import encode_record, envelope_bytes, id_problem, refusal, split_metadata
 from tasks.upsert.port import UpsertLimits
 
@@ -51,22 +48,6 @@ _NO_RETRIES = RetryConfig(max_retries=0)  # the one retry layer is Millrace's
 _DENSE_FIELD = "_values"  # reserved for what upsert and query address; any other name makes a document index
 _VECTOR_FIELDS = frozenset({_DENSE_FIELD, "_sparse_values"})
 _METRICS = {"cosine": 1.0, "dotproduct": 1.0, "euclidean": -1.0}  # sign that makes a higher score nearer
-_TRANSIENT_STATUS = frozenset({408, 409, 425})  # the SDK has no class for two of these
-
-_ERRORS: tuple[tuple[type[vendor.PineconeError], type[MillraceError]], ...] = (
-    (vendor.PayloadTooLargeError, RequestTooLargeError),
-    (vendor.RateLimitError, RateLimitedError),
-    (vendor.UnauthorizedError, RefusedError),
-    (vendor.ForbiddenError, RefusedError),
-    (vendor.PaymentRequiredError, RefusedError),
-    (vendor.NotFoundError, RefusedError),
-    (vendor.FailedPreconditionError, RefusedError),
-    (vendor.ServiceError, UnavailableError),
-    (vendor.ApiError, RequestRejectedError),
-    (vendor.PineconeValueError, RequestRejectedError),
-    (vendor.PineconeTypeError, RequestRejectedError),
-    (vendor.PineconeError, UnavailableError),  # time-out, connection, an answer that cannot be read
-)
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +112,7 @@ class PineconeStore:
         refused = {record.id: record.payload for record in records if isinstance(record.payload, str)}
         vectors = {record.id: record.payload for record in records if isinstance(record.payload, Vector)}
         if vectors:
-            with _translated():
+            with translated():
                 answer = await self._opened().upsert(
                     vectors=list(vectors.values()), namespace=self._settings.namespace, show_progress=False
                 )
@@ -141,7 +122,7 @@ class PineconeStore:
 
     async def query(self, vector: Vectors, *, limit: int) -> list[Hit]:
         """The nearest records by the index's own metric: of a euclidean index the score is the distance, negated."""
-        with _translated():
+        with translated():
             answer = await self._opened().query(
                 vector=np.asarray(vector, np.float32).tolist(),
                 top_k=limit,
@@ -157,7 +138,7 @@ class PineconeStore:
         requests, _ = pack(sizes, max_bytes=_MAX_URL_BYTES, envelope_bytes=0, max_records=_MAX_RECORDS)
         records: list[Record] = []
         for rows in requests:
-            with _translated():
+            with translated():
                 answer = await self._opened().fetch(
                     ids=possible[rows.start : rows.stop], namespace=self._settings.namespace
                 )
@@ -169,7 +150,7 @@ class PineconeStore:
         """Records in the namespace; Pinecone counts some seconds late."""
         if self._index is None:
             return 0
-        with _translated():
+        with translated():
             stats = await self._index.describe_index_stats()
         summary = stats.namespaces.get(self._settings.namespace)
         return 0 if summary is None else summary.vector_count
@@ -178,7 +159,7 @@ class PineconeStore:
         """Remove records by id; a namespace that is not there yet holds nothing to remove."""
         possible = [id_ for id_ in ids if id_problem(id_) is None]
         for start in range(0, len(possible), _MAX_RECORDS):
-            with _translated(), suppress(vendor.NotFoundError):
+            with translated(), suppress(vendor.NotFoundError):
                 await self._opened().delete(
                     ids=possible[start : start + _MAX_RECORDS], namespace=self._settings.namespace
                 )
@@ -269,7 +250,7 @@ class PineconeStore:
             try:
                 await self._opened().fetch(ids=["0"], namespace=self._settings.namespace)
             except vendor.ApiError as error:
-                if _kind_of(error) is not RequestRejectedError:
+                if kind_of(error) is not RequestRejectedError:
                     raise
                 name = self._settings.index
                 raise UsageError(
@@ -284,7 +265,7 @@ class PineconeStore:
     @contextmanager
     def _opening(self) -> Iterator[None]:
         try:
-            with _translated():
+            with translated():
                 yield
         except TransientError:
             raise
@@ -295,43 +276,3 @@ class PineconeStore:
             raise UsageError(
                 f"{error}: check the index {self._settings.index} and the key in {self._settings.api_key}"
             ) from cause
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except vendor.PineconeError as error:
-        raise _translate(error) from error
-
-
-def _kind_of(error: vendor.PineconeError) -> type[MillraceError]:
-    """What the vendor's error means here, by its class and status alone."""
-    if isinstance(error, vendor.ApiError) and error.status_code in _TRANSIENT_STATUS:
-        return UnavailableError
-    return next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
-
-
-def _translate(error: vendor.PineconeError) -> MillraceError:
-    kind, message = _kind_of(error), f"Pinecone answered {_facts(error)}"
-    if issubclass(kind, TransientError):
-        return kind(message, retry_after_seconds=_retry_after_seconds(error))
-    return kind(message)
-
-
-def _facts(error: vendor.PineconeError) -> str:
-    """What happened without the vendor's prose, which may quote a document."""
-    if not isinstance(error, vendor.ApiError):
-        return f"nothing usable ({type(error).__name__})"
-    code = f" {error.error_code}" if error.error_code else ""
-    request = f" (request {error.request_id})" if error.request_id else ""
-    return f"{error.status_code}{code}{request}"
-
-
-def _retry_after_seconds(error: vendor.PineconeError) -> float | None:
-    raw = (error.headers or {}).get("retry-after", "") if isinstance(error, vendor.ApiError) else ""
-    try:
-        seconds = float(raw)
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
