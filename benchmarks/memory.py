@@ -12,14 +12,10 @@ import argparse
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -29,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.openai_pinecone import prefect_server  # noqa: E402 - run as a script, the path above comes first
+from benchmarks.process import environment_for, measured  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 
 INDEX, DIMENSION = "bench", 64
@@ -91,21 +88,22 @@ def run(scenario: Scenario, folder: Path, prefect_url: str, first: Run | None) -
     source = work / ("source.json" if scenario.is_array else "source.jsonl")
     size = write_source(source, scenario)
     with EmulatorProcess("pinecone", "--drop-values", "--index", f"{INDEX}:{DIMENSION}") as pinecone:
-        report, peak, wall = measured(command_for(scenario, source), environment_for(pinecone, work, prefect_url), work)
+        environment = environment_for(pinecone, work, prefect_url)
+        outcome = measured(command_for(scenario, source), environment, work, within_seconds=RUN_SECONDS)
         state = pinecone.state()
     shutil.rmtree(work)
     if (state["upserted"], state["upserted_again"]) != (scenario.documents, 0):
         raise RuntimeError(f"{scenario.name}: {state}")
-    own = peak - LEDGER_BYTES * scenario.documents
+    own = outcome.peak_rss_bytes - LEDGER_BYTES * scenario.documents
     return Run(
         scenario=scenario,
         source_bytes=size,
-        peak_rss_bytes=peak,
+        peak_rss_bytes=outcome.peak_rss_bytes,
         peak_over_first=round(own / (first.peak_rss_bytes - LEDGER_BYTES * first.scenario.documents), 3)
         if first
         else 1.0,
-        wall_seconds=round(wall, 1),
-        documents_per_second=report["documents_per_second"],
+        wall_seconds=round(outcome.wall_seconds, 1),
+        documents_per_second=outcome.report["documents_per_second"],
     )
 
 
@@ -117,39 +115,6 @@ def command_for(scenario: Scenario, source: Path) -> list[str]:
         *("--embedder", f"hashing:{DIMENSION}", "--store", f"pinecone:{INDEX}"),
         *("--batch-size", str(batch_size), "--checkpoint-interval", "10"),
     ]
-
-
-def environment_for(pinecone: EmulatorProcess, work: Path, prefect_url: str) -> dict[str, str]:
-    """What it finds in its environment: the store, the server, and folders for all that it leaves."""
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "PINECONE_API_KEY": "pc-emulator",
-        "PINECONE_CONTROLLER_HOST": pinecone.base_url,
-        "PREFECT_API_URL": prefect_url,
-        "PREFECT_HOME": f"{work}/prefect",
-        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{work}/checkpoints",
-    }
-
-
-def measured(command: list[str], environment: dict[str, str], work: Path) -> tuple[dict[str, Any], int, float]:
-    """The report that a process prints last, its peak in bytes and its wall seconds."""
-    with (work / "out").open("w+b") as out, (work / "err").open("w+b") as err:
-        started = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=work)
-        give_up = threading.Timer(RUN_SECONDS, process.kill)
-        give_up.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        finally:
-            give_up.cancel()
-        wall = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError(f"{command} ended with {process.returncode}: {err.read().decode()[-2000:]}")
-        report: dict[str, Any] = msgspec.json.decode(out.read().splitlines()[-1])
-    return report, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), wall
 
 
 def show(runs: list[Run]) -> None:

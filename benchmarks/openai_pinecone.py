@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import msgspec
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import corpus  # noqa: E402 - run as a script, the path above comes first
+from benchmarks.process import emulators_cpu, environment_for, measured, without_prefect  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 
 INDEX, DIMENSION, BATCH_SIZE = "bench", 1536, 100
@@ -112,23 +111,23 @@ class Bench:
             EmulatorProcess("pinecone", "--latency", str(scenario.store_latency_seconds), *index) as pinecone,
             tempfile.TemporaryDirectory(dir=self._folder) as work,
         ):
-            before = _emulators_cpu()
+            before = emulators_cpu()
             source = corpus(self._sources, scenario.documents)
-            environment = self._environment(openai, pinecone, work)
-            report, usage, wall = _measured(self._command(contestant, source), environment, Path(work))
-            after = _emulators_cpu()
+            command, environment = self._command(contestant, source), self._environment(openai, pinecone, Path(work))
+            outcome = measured(command, environment, Path(work), within_seconds=RUN_SECONDS)
+            after = emulators_cpu()
             landed = (openai.state()["texts"], pinecone.state()["upserted"], pinecone.state()["upserted_again"])
         if landed != (scenario.documents, scenario.documents, 0):
             raise RuntimeError(f"{contestant}: {scenario.documents} documents, but texts, upserted, again are {landed}")
         return Run(
             contestant=contestant,
             scenario=scenario,
-            documents_per_second=report["documents_per_second"],
-            pipeline_seconds=report["seconds"],
-            wall_seconds=round(wall, 3),
-            cpu_seconds=round(usage.ru_utime + usage.ru_stime, 3),
-            system_cpu_seconds=round(usage.ru_stime, 3),
-            peak_rss_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            documents_per_second=outcome.report["documents_per_second"],
+            pipeline_seconds=outcome.report["seconds"],
+            wall_seconds=round(outcome.wall_seconds, 3),
+            cpu_seconds=round(outcome.cpu_seconds, 3),
+            system_cpu_seconds=round(outcome.system_cpu_seconds, 3),
+            peak_rss_bytes=outcome.peak_rss_bytes,
             openai_emulator_cpu_seconds=round(after["openai"] - before["openai"], 3),
             pinecone_emulator_cpu_seconds=round(after["pinecone"] - before["pinecone"], 3),
         )
@@ -141,52 +140,12 @@ class Bench:
         providers = ["--embedder", "openai:text-embedding-3-small", "--store", f"pinecone:{INDEX}"]
         return [sys.executable, str(ROOT / "flows/ingest.py"), *providers, *common, "--job-id", "bench", "--json"]
 
-    def _environment(self, openai: EmulatorProcess, pinecone: EmulatorProcess, work: str) -> dict[str, str]:
+    def _environment(self, openai: EmulatorProcess, pinecone: EmulatorProcess, work: Path) -> dict[str, str]:
         return {
-            **_without_prefect(os.environ),
+            **environment_for(pinecone, work, self._prefect_url),
             "OPENAI_API_KEY": "sk-emulator",
             "OPENAI_BASE_URL": openai.base_url,
-            "PINECONE_API_KEY": "pc-emulator",
-            "PINECONE_CONTROLLER_HOST": pinecone.base_url,
-            "PREFECT_API_URL": self._prefect_url,
-            "PREFECT_HOME": f"{work}/prefect",
-            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{work}/checkpoints",
         }
-
-
-def _measured(command: list[str], environment: dict[str, str], work: Path) -> tuple[dict[str, Any], Any, float]:
-    """The report that a process prints last, its resource usage and its wall seconds."""
-    with (work / "out").open("w+b") as out, (work / "err").open("w+b") as err:
-        started = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=work)
-        give_up = threading.Timer(RUN_SECONDS, process.kill)
-        give_up.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        finally:
-            give_up.cancel()
-        wall = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError(f"{command} ended with {process.returncode}: {err.read().decode()[-2000:]}")
-        report: dict[str, Any] = msgspec.json.decode(out.read().splitlines()[-1])
-    return report, usage, wall
-
-
-def _emulators_cpu() -> dict[str, float]:
-    seconds = {}
-    for child in psutil.Process().children():
-        arguments = child.cmdline()
-        if "tests.emulators" in arguments:
-            times = child.cpu_times()
-            seconds[arguments[arguments.index("tests.emulators") + 1]] = times.user + times.system
-    return seconds
-
-
-def _without_prefect(environment: Any) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith("PREFECT_")}
 
 
 @contextmanager
@@ -195,7 +154,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**_without_prefect(os.environ), **RECORDER, "PREFECT_HOME": str(folder / "server")}
+    environment = {**without_prefect(os.environ), **RECORDER, "PREFECT_HOME": str(folder / "server")}
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.server_process", str(port)],

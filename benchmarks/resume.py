@@ -27,13 +27,13 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.memory import (  # noqa: E402 - run as a script, the path above comes first
     DIMENSION,
     INDEX,
+    RUN_SECONDS,
     Scenario,
     command_for,
-    environment_for,
-    measured,
     write_source,
 )
 from benchmarks.openai_pinecone import prefect_server  # noqa: E402
+from benchmarks.process import environment_for, measured  # noqa: E402
 from tasks.fingerprints import Fingerprints  # noqa: E402
 from tasks.load.source import open_source  # noqa: E402
 from tasks.load.stage import scan_ids  # noqa: E402
@@ -84,15 +84,17 @@ def measure(documents: int, times: int, folder: Path, prefect_url: str) -> tuple
     size = write_source(source, scenario)
     with EmulatorProcess("pinecone", "--index", f"{INDEX}:{DIMENSION}") as pinecone:
         command, environment = command_for(scenario, source), environment_for(pinecone, folder, prefect_url)
-        measured(command, environment, folder)
+        measured(command, environment, folder, within_seconds=RUN_SECONDS)
         resumes = []
         for _ in range(times):
-            report, peak, wall = measured(command, environment, folder)
+            outcome = measured(command, environment, folder, within_seconds=RUN_SECONDS)
+            report = outcome.report
             done = report["unchanged"], report["embedding_requests"], report["upsert_requests"]
             if done != (documents, 0, 0):
                 raise RuntimeError(f"unchanged, embedding requests, upsert requests: {done}")
             seconds, rate = report["seconds"], report["documents_per_second"]
-            resumes.append(Resume(documents, size, seconds, rate, round(wall, 1), peak))
+            wall, peak = round(outcome.wall_seconds, 1), outcome.peak_rss_bytes
+            resumes.append(Resume(documents, size, seconds, rate, wall, peak))
             sys.stderr.write(f"{msgspec.json.encode(resumes[-1]).decode()}\n")
     return resumes, bare(source)
 

@@ -14,16 +14,11 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import corpus  # noqa: E402 - run as a script, the path above comes first
 from benchmarks.openai_pinecone import prefect_server  # noqa: E402
+from benchmarks.process import emulators_cpu, environment_for, measured  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 
 INDEX, DIMENSION, TEXTS_JOINED = "bench", 256, 20
@@ -85,9 +81,10 @@ def run(runner: str, shards: int, source: Path, documents: int, folder: Path, pr
         *("--shards", str(shards), "--runner", runner),
     ]
     with EmulatorProcess("pinecone", "--drop-values", "--index", f"{INDEX}:{DIMENSION}") as pinecone:
-        before = _emulator_cpu()
-        report, cpu, wall = _measured(command, _environment(pinecone, work, prefect_url), work)
-        emulator_cpu = _emulator_cpu() - before
+        before = emulators_cpu()
+        environment = environment_for(pinecone, work, prefect_url)
+        outcome = measured(command, environment, work, within_seconds=RUN_SECONDS)
+        after = emulators_cpu()
         state = pinecone.state()
     shutil.rmtree(work)
     if (state["upserted"], state["upserted_again"]) != (documents, 0):
@@ -95,48 +92,11 @@ def run(runner: str, shards: int, source: Path, documents: int, folder: Path, pr
     return Run(
         runner=runner,
         shards=shards,
-        pipeline_seconds=report["seconds"],
-        wall_seconds=round(wall, 2),
-        cpu_seconds=round(cpu, 2),
-        emulator_cpu_seconds=round(emulator_cpu, 2),
+        pipeline_seconds=outcome.report["seconds"],
+        wall_seconds=round(outcome.wall_seconds, 2),
+        cpu_seconds=round(outcome.cpu_seconds, 2),
+        emulator_cpu_seconds=round(after["pinecone"] - before["pinecone"], 2),
     )
-
-
-def _emulator_cpu() -> float:
-    times = [child.cpu_times() for child in psutil.Process().children() if "tests.emulators" in child.cmdline()]
-    return float(sum(each.user + each.system for each in times))
-
-
-def _environment(pinecone: EmulatorProcess, work: Path, prefect_url: str) -> dict[str, str]:
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        "PINECONE_API_KEY": "pc-emulator",
-        "PINECONE_CONTROLLER_HOST": pinecone.base_url,
-        "PREFECT_API_URL": prefect_url,
-        "PREFECT_HOME": f"{work}/prefect",
-        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": f"{work}/checkpoints",
-    }
-
-
-def _measured(command: list[str], environment: dict[str, str], work: Path) -> tuple[dict[str, Any], float, float]:
-    """The report that a process prints last, its CPU seconds with those of its children, and its wall seconds."""
-    with (work / "out").open("w+b") as out, (work / "err").open("w+b") as err:
-        started = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=work)
-        give_up = threading.Timer(RUN_SECONDS, process.kill)
-        give_up.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        finally:
-            give_up.cancel()
-        wall = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError(f"{command} ended with {process.returncode}: {err.read().decode()[-2000:]}")
-        report: dict[str, Any] = msgspec.json.decode(out.read().splitlines()[-1])
-    return report, usage.ru_utime + usage.ru_stime, wall
 
 
 def medians(runs: list[Run]) -> list[Run]:
