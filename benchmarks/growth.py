@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.memory import DIMENSION, Run, Scenario, run  # noqa: E402 - run as a script, the path above comes first
-from benchmarks.openai_pinecone import prefect_server  # noqa: E402
+from benchmarks.prefect_server import prefect_server  # noqa: E402
 
 DOCUMENTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 TEXT_CHARACTERS, SEGMENT_DOCUMENTS = 500, 1000

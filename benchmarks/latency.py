@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import corpus  # noqa: E402 - run as a script, the path above comes first
-from benchmarks.openai_pinecone import BATCH_SIZE, Bench, Scenario, conditions, prefect_server  # noqa: E402
+from benchmarks.openai_pinecone import BATCH_SIZE, Bench, Scenario, conditions  # noqa: E402
+from benchmarks.prefect_server import prefect_server  # noqa: E402
 
 LATENCIES = (0.0, 20.0, 100.0, 500.0)
 CONCURRENCIES = (1, 10, 100)

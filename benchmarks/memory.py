@@ -24,7 +24,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.openai_pinecone import prefect_server  # noqa: E402 - run as a script, the path above comes first
+from benchmarks.prefect_server import prefect_server  # noqa: E402 - run as a script, the path above comes first
 from benchmarks.process import environment_for, measured  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 

@@ -11,19 +11,13 @@ import argparse
 import os
 import platform
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import msgspec
 from rich.console import Console
@@ -33,20 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import corpus  # noqa: E402 - run as a script, the path above comes first
-from benchmarks.process import emulators_cpu, environment_for, measured, without_prefect  # noqa: E402
+from benchmarks.prefect_server import prefect_server  # noqa: E402
+from benchmarks.process import emulators_cpu, environment_for, measured  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 
 INDEX, DIMENSION, BATCH_SIZE = "bench", 1536, 100
 CONTESTANTS = ("bare default", "bare tuned", "millrace")
 MEASURE = "bare tuned"
 PACKAGES = ("prefect", "openai", "pinecone", "numpy", "orjson", "msgspec")
-RECORDER = {
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}
-START_SECONDS = 90
 RUN_SECONDS = 900
 
 
@@ -146,47 +134,6 @@ class Bench:
             "OPENAI_API_KEY": "sk-emulator",
             "OPENAI_BASE_URL": openai.base_url,
         }
-
-
-@contextmanager
-def prefect_server(folder: Path) -> Iterator[str]:
-    """The API URL of a Prefect server with a fresh database in ``folder``, for the length of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**without_prefect(os.environ), **RECORDER, "PREFECT_HOME": str(folder / "server")}
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "flows.server_process", str(port)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=ROOT,
-        )
-        assert server.stdin is not None
-        try:
-            _wait_until_healthy(f"http://127.0.0.1:{port}/api", server)
-            yield f"http://127.0.0.1:{port}/api"
-        finally:
-            server.stdin.close()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 - a loopback address of ours
-                if answer.status == 200:
-                    return
-        except (URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError("the Prefect server did not start")
 
 
 def lines(runs: Iterable[Run], concurrency: int) -> list[Line]:

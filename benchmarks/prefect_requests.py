@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import corpus  # noqa: E402 - run as a script, the path above comes first
+from benchmarks.prefect_server import SERVER_SETTINGS  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 
 RUN_SECONDS = 560
@@ -70,14 +71,7 @@ class Counting:
 @contextmanager
 def counting_server(folder: Path, port: int) -> Iterator[Counting]:
     """A Prefect server of its own in this process."""
-    os.environ |= {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        "PREFECT_UI_ENABLED": "0",
-    }
+    os.environ |= SERVER_SETTINGS | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_UI_ENABLED": "0"}
     from prefect.server.api.server import create_app  # noqa: PLC0415 - reads its settings when it is imported
 
     counting = Counting(create_app())

@@ -32,7 +32,7 @@ from benchmarks.memory import (  # noqa: E402 - run as a script, the path above 
     command_for,
     write_source,
 )
-from benchmarks.openai_pinecone import prefect_server  # noqa: E402
+from benchmarks.prefect_server import prefect_server  # noqa: E402
 from benchmarks.process import environment_for, measured  # noqa: E402
 from tasks.fingerprints import Fingerprints  # noqa: E402
 from tasks.load.source import open_source  # noqa: E402

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.corpus import corpus  # noqa: E402 - run as a script, the path above comes first
-from benchmarks.openai_pinecone import prefect_server  # noqa: E402
+from benchmarks.prefect_server import prefect_server  # noqa: E402
 from benchmarks.process import emulators_cpu, environment_for, measured  # noqa: E402
 from tests.emulators.process import EmulatorProcess  # noqa: E402
 

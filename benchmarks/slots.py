@@ -28,7 +28,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.openai_pinecone import prefect_server  # noqa: E402 - run as a script, the path above comes first
+from benchmarks.prefect_server import prefect_server  # noqa: E402 - run as a script, the path above comes first
 from flows.leases import leased_slots  # noqa: E402
 from tasks.limits.gate import Gate  # noqa: E402
 
