@@ -23,6 +23,7 @@ from tasks.errors import (
 )
 from tasks.limits.gate import Gate
 from tasks.retries import LONGEST_WAIT_SECONDS, Retries, wait_seconds
+from tests.limits.virtual_time import run_virtually
 
 
 def longest(_: float, ceiling: float) -> float:
@@ -102,28 +103,40 @@ async def test_each_wait_is_real() -> None:
     assert await retries.call("embed", failing(UnavailableError("1"), UnavailableError("2"))) == "done"
 
 
-async def test_a_stopped_run_does_not_wait_to_the_end() -> None:
+def test_a_stopped_run_does_not_wait_to_the_end() -> None:
     """The gate's closing ends the backoff."""
-    gate = Gate(1)
-    retries = Retries(waiting=gate.until_closed)
-    error = UnavailableError("503", retry_after_seconds=60)
-    waiting = asyncio.ensure_future(retries.call("embed", failing(error)))
-    await asyncio.sleep(0.01)
-    gate.close()
-    with pytest.raises(StoppedError):
-        await waiting
+
+    async def stopped_after_a_second() -> float:
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        gate = Gate(1)
+        retries = Retries(waiting=gate.until_closed)
+        error = UnavailableError("503", retry_after_seconds=60)
+        waiting = asyncio.ensure_future(retries.call("embed", failing(error)))
+        await asyncio.sleep(1)
+        gate.close()
+        with pytest.raises(StoppedError):
+            await waiting
+        return clock() - started
+
+    assert run_virtually(stopped_after_a_second()) == pytest.approx(1)
 
 
-async def test_who_is_stopped_because_the_provider_is_down_says_so() -> None:
+def test_who_is_stopped_because_the_provider_is_down_says_so() -> None:
     """The breaker closes the gate; those who wait there report its reason, not that they were stopped."""
-    gate = Gate(1)
-    breaker = Breaker("the store", given_up_in_a_row=1, on_open=gate.close)
-    retries = Retries(waiting=gate.until_closed, breaker=breaker)
-    waiting = asyncio.ensure_future(retries.call("upsert", failing(UnavailableError("503", retry_after_seconds=60))))
-    await asyncio.sleep(0.01)
-    breaker.gave_up(UnavailableError("it answered 503"))
-    with pytest.raises(ProviderDownError, match="the store is down"):
-        await waiting
+
+    async def given_up_after_a_second() -> None:
+        gate = Gate(1)
+        breaker = Breaker("the store", given_up_in_a_row=1, on_open=gate.close)
+        retries = Retries(waiting=gate.until_closed, breaker=breaker)
+        error = UnavailableError("503", retry_after_seconds=60)
+        waiting = asyncio.ensure_future(retries.call("upsert", failing(error)))
+        await asyncio.sleep(1)
+        breaker.gave_up(UnavailableError("it answered 503"))
+        with pytest.raises(ProviderDownError, match="the store is down"):
+            await waiting
+
+    run_virtually(given_up_after_a_second())
 
 
 @pytest.mark.usefixtures("no_waiting")
