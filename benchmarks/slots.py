@@ -69,7 +69,7 @@ async def gate(seconds: float) -> float:
 async def leased(seconds: float) -> float:
     """The gate of a run, its slots leased."""
     own = Gate(SLOTS)
-    async with leased_slots(f"millrace-{uuid4().hex}", own.slots, print, make=True):
+    async with leased_slots(f"millrace-{uuid4().hex}", own.slots, print, make=SLOTS):
         for _ in range(SLOTS):  # all are leased
             await own.slots.acquire()
         for _ in range(SLOTS):

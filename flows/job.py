@@ -148,7 +148,8 @@ class Job:
         if not workers.is_here:
             await self._work_at(equipment, parts, scans, workers)
             return
-        async with embedder_slots(self.settings.embedder, self.gates.embed.slots, self._warn):
+        settings, slots = self.settings, self.gates.embed.slots
+        async with embedder_slots(settings.embedder, slots, self._warn, of_run=settings.concurrency):
             await self._work_at(equipment, parts, scans, workers)
 
     async def _work_at(
@@ -220,6 +221,7 @@ class Job:
             storage=address_of(self.storage),
             run=self._run,
             owner=self._owner,
+            concurrency=self.settings.concurrency,
             dimension=self.providers.embedder.dimension,
             replaying=None if self._replaying is None else tuple(self._replaying),
         )

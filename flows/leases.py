@@ -41,42 +41,45 @@ def limit_name(embedder: EmbedderSettings) -> str:
 
 
 def embedder_slots(
-    embedder: EmbedderSettings, slots: Slots, say: Callable[[str], object]
+    embedder: EmbedderSettings, slots: Slots, say: Callable[[str], object], *, of_run: int
 ) -> AbstractAsyncContextManager[None]:
-    """`leased_slots` of this provider. A limit is made for one that somebody bills, not for a model in the process."""
+    """`leased_slots` of this provider. A limit is made for one that somebody bills, not for a model in the process.
+
+    ``of_run`` is the concurrency of the whole run, of which ``slots`` may be one worker's part.
+    """
     profile = next(profile for profile in EMBEDDERS if profile.kind == embedder.kind)
-    return leased_slots(limit_name(embedder), slots, say, make=not profile.is_free)
+    return leased_slots(limit_name(embedder), slots, say, make=None if profile.is_free else of_run)
 
 
 @asynccontextmanager
-async def leased_slots(name: str, slots: Slots, say: Callable[[str], object], *, make: bool) -> AsyncIterator[None]:
+async def leased_slots(
+    name: str, slots: Slots, say: Callable[[str], object], *, make: int | None
+) -> AsyncIterator[None]:
     """Keep ``slots`` at this run's share of the limit for the length of the block.
 
-    Where there is no such limit it is made, or, without ``make``, ``slots`` stay as they are. Nobody gets a slot before
-    it is leased. What a killed run held is given back by the next of its machine, or comes back when its leases end.
+    Where there is no such limit one of ``make`` slots is made, or, for None, ``slots`` stay as they are. Nobody gets a
+    slot before it is leased. What a killed run held is given back by the next run of its machine; on another one it
+    comes back when its leases end.
     """
     async with get_client() as client:
         limit = RunsLimit(client, name)
-        if make:
-            await limit.make(slots.capacity)
+        if make is not None:
+            await limit.make(make)
         elif not await limit.exists():
             yield
             return
         folder = get_current_settings().home / "millrace" / "leases" / name
         with lease_book(folder) as note:
             leases = Leases(client, name, slots, note)
-            await leases.give_back(left_leases(folder))
-            runs = await leases.join()
-            if make:
-                await limit.fit(leases.wanted, runs=runs)
-            await leases.compare(say)
-            keeping = [asyncio.create_task(leases.renew()), asyncio.create_task(leases.balance())]
             try:
-                yield
+                await leases.give_back(left_leases(folder))
+                runs = await leases.join()
+                if make is not None:
+                    await limit.fit(make, runs=runs)
+                await leases.compare(say)
+                async with leases.kept():
+                    yield
             finally:
-                for each in keeping:
-                    each.cancel()
-                await asyncio.gather(*keeping, return_exceptions=True)
                 await leases.leave()
 
 
@@ -92,6 +95,7 @@ class Leases:
         self._note = note
         self._chunks: dict[UUID, int] = {}
         self._membership: UUID | None = None
+        self._asked: set[asyncio.Task[object]] = set()
         slots.resize(0)
 
     async def join(self) -> int:
@@ -107,7 +111,7 @@ class Leases:
                 await self._client.create_global_concurrency_limit(
                     GlobalConcurrencyLimitCreate(name=self._runs, limit=MOST_RUNS)
                 )
-        self._membership = await self._take(self._runs, 1)
+        await self._take_membership()
         runs = await self._read(self._runs)
         return 1 if runs is None else runs.active_slots
 
@@ -124,7 +128,18 @@ class Leases:
             with suppress(httpx.HTTPError):
                 await self._client.release_concurrency_slots_with_lease(lease)
 
-    async def balance(self) -> None:
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Renew what is held and come to the share, for the length of the block."""
+        keeping = [asyncio.create_task(self._renew()), asyncio.create_task(self._balance())]
+        try:
+            yield
+        finally:
+            for each in keeping:
+                each.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+
+    async def _balance(self) -> None:
         """Take what is missing of the share as it comes free; give back what is above it as requests end."""
         while True:
             pause = POLL_SECONDS
@@ -151,7 +166,7 @@ class Leases:
             return STEADY_POLL_SECONDS
         return 0 if await self._take_chunk(chunk) else POLL_SECONDS
 
-    async def renew(self) -> None:
+    async def _renew(self) -> None:
         """Keep all leases alive. One that the server does not know any more is not held any more."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
@@ -161,19 +176,27 @@ class Leases:
                     self._resize()
             if self._membership is None or await self._is_lost(self._membership):
                 with suppress(httpx.HTTPError):
-                    self._membership = await self._take(self._runs, 1)
+                    await self._take_membership()
 
     async def leave(self) -> None:
-        """Give everything back."""
+        """Give everything back, also what is granted only now."""
+        if self._asked:
+            await asyncio.wait(self._asked)
         await self.give_back([*self._chunks, *([self._membership] if self._membership else [])])
         self._chunks.clear()
 
     async def _take_chunk(self, count: int) -> bool:
-        lease = await self._take(self._name, count)
-        if lease is not None:
+        def keep(lease: UUID) -> None:
             self._chunks[lease] = count
             self._resize()
-        return lease is not None
+
+        return await self._take(self._name, count, keep)
+
+    async def _take_membership(self) -> None:
+        def keep(lease: UUID) -> None:
+            self._membership = lease
+
+        await self._take(self._runs, 1, keep)
 
     async def _give_back_newest(self) -> None:
         """The newest chunk, once no request needs it."""
@@ -184,22 +207,29 @@ class Leases:
         if self._chunks.pop(lease, None) is not None:
             await self._client.release_concurrency_slots_with_lease(lease)
 
-    async def _take(self, name: str, count: int) -> UUID | None:
+    async def _take(self, name: str, count: int, keep: Callable[[UUID], None]) -> bool:
+        """Lease slots, or not where others have them. Cancelled, it still keeps what the server grants meanwhile."""
+        asked = asyncio.create_task(self._ask_for(name, count, keep))
+        self._asked.add(asked)
+        asked.add_done_callback(self._asked.discard)
+        return await asyncio.shield(asked)
+
+    async def _ask_for(self, name: str, count: int, keep: Callable[[UUID], None]) -> bool:
         try:
             answer = await self._client.increment_concurrency_slots_with_lease(
                 [name], count, "concurrency", lease_duration=LEASE_SECONDS
             )
         except httpx.HTTPStatusError as error:
             if error.response.status_code in {httpx.codes.LOCKED, httpx.codes.UNPROCESSABLE_ENTITY}:
-                return None  # taken by others, or the limit was lowered just now
+                return False  # taken by others, or the limit was lowered just now
             raise
         granted = answer.json()
-        # For a limit that was deleted meanwhile the server grants everything.
         if not granted["limits"]:
-            return None
+            return False  # for a limit that was deleted meanwhile the server grants everything
         lease = UUID(granted["lease_id"])
         self._note(lease)
-        return lease
+        keep(lease)
+        return True
 
     async def _is_lost(self, lease: UUID) -> bool:
         try:

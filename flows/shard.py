@@ -66,7 +66,7 @@ class Equipment(msgspec.Struct, eq=False):
 class ShardWork(msgspec.Struct, frozen=True, eq=False):
     """What a shard needs to know, wherever it runs. ``run`` names the run that it is a part of, ``owner`` for people.
 
-    ``settings`` are this shard's: its part of the concurrency. ``dimension`` is the vectors', if the run knows it.
+    ``settings`` are this shard's: its part of the run's ``concurrency``. ``dimension`` is the vectors', once known.
     """
 
     job: str
@@ -78,6 +78,7 @@ class ShardWork(msgspec.Struct, frozen=True, eq=False):
     storage: StorageAddress
     run: str
     owner: str
+    concurrency: int
     dimension: int | None
     replaying: tuple[Reason, ...] | None
 
@@ -165,7 +166,7 @@ async def shard(work: ShardWork, equipment: Equipment | None = None) -> Any:
     quiet_runs()
     async with equipped(work) as own:
         slots = own.gates.embed.slots
-        async with embedder_slots(work.settings.embedder, slots, logger().warning):
+        async with embedder_slots(work.settings.embedder, slots, logger().warning, of_run=work.concurrency):
             return _state_of(await work_shard(work, own))
 
 

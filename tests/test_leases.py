@@ -36,7 +36,7 @@ from tasks.limits.slots import Slots
 
 async def hold(name):
     slots = Slots(10)
-    async with leased_slots(name, slots, print, make=False):
+    async with leased_slots(name, slots, print, make=None):
         for _ in range(10):
             await slots.acquire()
         print("held", flush=True)
@@ -110,7 +110,7 @@ class Fleet:
     @asynccontextmanager
     async def run(self, run: str, wanted: int = LIMIT) -> AsyncIterator[Slots]:
         slots, self.done[run] = Slots(wanted), 0
-        async with leased_slots(self.name, slots, self.said.append, make=self.make):
+        async with leased_slots(self.name, slots, self.said.append, make=wanted if self.make else None):
             working = [asyncio.create_task(self._work(run, slots)) for _ in range(wanted)]
             try:
                 yield slots
@@ -162,7 +162,7 @@ async def test_the_operators_value_wins_over_the_option_also_when_it_changes(nam
 async def test_without_a_limit_the_option_holds() -> None:
     """Nothing is leased, where the first run does not make it."""
     slots = Slots(7)
-    async with leased_slots(f"millrace-{uuid4().hex}", slots, pytest.fail, make=False):
+    async with leased_slots(f"millrace-{uuid4().hex}", slots, pytest.fail, make=None):
         assert slots.capacity == 7
 
 
@@ -219,6 +219,15 @@ async def test_what_a_killed_run_held_is_given_back_by_the_next_one(name: str) -
     async with fleet.run("next") as slots:
         await until(lambda: slots.capacity == LIMIT, seconds=5)
         assert await active(f"{name}-runs") == 1
+
+
+async def test_a_run_that_ends_while_it_leases_leaves_nothing(name: str) -> None:
+    """What the server grants after that is given back too."""
+    tick = threading.Event()
+    for milliseconds in range(0, 40, 2):
+        async with leased_slots(name, Slots(LIMIT), print, make=None):
+            await asyncio.to_thread(tick.wait, milliseconds / 1000)
+    assert await active(name) == await active(f"{name}-runs") == 0
 
 
 @pytest.mark.slow
