@@ -51,7 +51,7 @@ class Stack:
         self.openai = openai
         self.pinecone = pinecone
         self.ui = f"http://127.0.0.1:{port}"
-        self.api = httpx.Client(base_url=f"{self.ui}/api", timeout=30)
+        self.api = httpx.Client(base_url=f"{self.ui}/api", timeout=60)
         self._port = port
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         self.environment = {
