@@ -7,6 +7,8 @@ The limit stands under the provider's `limit_name` and is what all runs keep tog
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from uuid import UUID
@@ -32,6 +34,8 @@ POLL_SECONDS = 1.0
 """Between two looks at a limit of which the share is not held yet."""
 STEADY_POLL_SECONDS = 5.0
 """The same where it is: so late may a run see another one come. Each look is two requests to the Prefect API."""
+STARVED_SECONDS = 120.0
+"""After so long without any slot a run says so: what a killed run of another machine held has come back by then."""
 MOST_RUNS = 10_000
 
 
@@ -70,13 +74,13 @@ async def leased_slots(
             return
         folder = get_current_settings().home / "millrace" / "leases" / name
         with lease_book(folder) as note:
-            leases = Leases(client, name, slots, note)
+            leases = Leases(client, name, slots, note, say)
             try:
                 await leases.give_back(left_leases(folder))
                 runs = await leases.join()
                 if make is not None:
                     await limit.fit(make, runs=runs)
-                await leases.compare(say)
+                await leases.compare()
                 async with leases.kept():
                     yield
             finally:
@@ -86,16 +90,21 @@ async def leased_slots(
 class Leases:
     """What one run holds of a limit. An unreachable server changes nothing: a healthy run goes on with what it has."""
 
-    def __init__(self, client: PrefectClient, name: str, slots: Slots, note: Note) -> None:
+    def __init__(
+        self, client: PrefectClient, name: str, slots: Slots, note: Note, say: Callable[[str], object]
+    ) -> None:
         self.wanted = slots.capacity
         self._client = client
         self._name = name
         self._runs = f"{name}-runs"
         self._slots = slots
         self._note = note
+        self._say = say
         self._chunks: dict[UUID, int] = {}
+        self._renewed_at: dict[UUID, float] = {}
         self._membership: UUID | None = None
         self._asked: set[asyncio.Task[object]] = set()
+        self._starves_at = time.monotonic() + STARVED_SECONDS
         slots.resize(0)
 
     async def join(self) -> int:
@@ -115,12 +124,12 @@ class Leases:
         runs = await self._read(self._runs)
         return 1 if runs is None else runs.active_slots
 
-    async def compare(self, say: Callable[[str], object]) -> None:
+    async def compare(self) -> None:
         """Say so where this run may not have in flight what it was asked for."""
         limit = await self._read(self._name)
         if limit is not None and limit.limit < self.wanted:
             wins = f"which wins: {limit.limit:,} for all runs"
-            say(f"--concurrency {self.wanted:,} is above the limit {self._name}, {wins}")
+            self._say(f"--concurrency {self.wanted:,} is above the limit {self._name}, {wins}")
 
     async def give_back(self, leases: Iterable[UUID]) -> None:
         """Give leases back; what the server does not hear of runs out by itself."""
@@ -164,17 +173,26 @@ class Leases:
             await self._give_back_newest()
         if (chunk := next_chunk(sum(self._chunks.values()), share)) == 0:
             return STEADY_POLL_SECONDS
-        return 0 if await self._take_chunk(chunk) else POLL_SECONDS
+        if await self._take_chunk(chunk):
+            return 0
+        if not self._chunks and time.monotonic() >= self._starves_at:
+            self._starves_at = math.inf
+            taken = f"{limit.active_slots:,} of the {limit.limit:,} slots of the limit {self._name} are taken"
+            self._say(f"{taken}; if no other run is there: prefect gcl update {self._name} --active-slots 0")
+        return POLL_SECONDS
 
     async def _renew(self) -> None:
         """Keep all leases alive. One that the server does not know any more is not held any more."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             for lease in list(self._chunks):
-                if await self._is_lost(lease):
-                    self._chunks.pop(lease, None)
+                if await self._is_lost(lease) and (count := self._chunks.pop(lease, 0)):
                     self._resize()
-            if self._membership is None or await self._is_lost(self._membership):
+                    await self._count_out(self._name, count, lease)
+            if self._membership is not None and await self._is_lost(self._membership):
+                lost, self._membership = self._membership, None
+                await self._count_out(self._runs, 1, lost)
+            if self._membership is None:
                 with suppress(httpx.HTTPError):
                     await self._take_membership()
 
@@ -204,8 +222,9 @@ class Leases:
         fewer = max(0, sum(self._chunks.values()) - count)
         self._slots.resize(fewer)
         await self._slots.within(fewer)
-        if self._chunks.pop(lease, None) is not None:
+        if lease in self._chunks:
             await self._client.release_concurrency_slots_with_lease(lease)
+            self._chunks.pop(lease, None)
 
     async def _take(self, name: str, count: int, keep: Callable[[UUID], None]) -> bool:
         """Lease slots, or not where others have them. Cancelled, it still keeps what the server grants meanwhile."""
@@ -215,6 +234,7 @@ class Leases:
         return await asyncio.shield(asked)
 
     async def _ask_for(self, name: str, count: int, keep: Callable[[UUID], None]) -> bool:
+        asked_at = time.monotonic()
         try:
             answer = await self._client.increment_concurrency_slots_with_lease(
                 [name], count, "concurrency", lease_duration=LEASE_SECONDS
@@ -228,17 +248,26 @@ class Leases:
             return False  # for a limit that was deleted meanwhile the server grants everything
         lease = UUID(granted["lease_id"])
         self._note(lease)
+        self._renewed_at[lease] = asked_at
         keep(lease)
         return True
 
     async def _is_lost(self, lease: UUID) -> bool:
+        asked_at = time.monotonic()
         try:
             await self._client.renew_concurrency_lease(lease, LEASE_SECONDS)
         except httpx.HTTPStatusError as error:
             return error.response.status_code == httpx.codes.GONE
         except httpx.HTTPError:
             return False
+        self._renewed_at[lease] = asked_at
         return False
+
+    async def _count_out(self, name: str, count: int, lease: UUID) -> None:
+        """Free the slots of a lost lease, where it cannot have run out: a restarted server forgot it, and still counts them."""
+        if time.monotonic() - self._renewed_at.pop(lease) < LEASE_SECONDS:
+            with suppress(httpx.HTTPError):
+                await self._client.release_concurrency_slots([name], count, occupancy_seconds=1.0)
 
     async def _read(self, name: str) -> GlobalConcurrencyLimitResponse | None:
         try:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings, temporary_settings
 
 from flows.leases import leased_slots
-from flows.local_server import _started
+from flows.local_server import _free_port, _started
 from tasks.limits.slots import Slots
 from tests.command import ROOT, server_url
 
@@ -228,6 +228,43 @@ async def test_a_run_that_ends_while_it_leases_leaves_nothing(name: str) -> None
         async with leased_slots(name, Slots(LIMIT), print, make=None):
             await asyncio.to_thread(tick.wait, milliseconds / 1000)
     assert await active(name) == await active(f"{name}-runs") == 0
+
+
+async def test_a_run_without_a_slot_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once; it may be that a restarted server counts slots that nobody holds."""
+    monkeypatch.setattr("flows.leases.STARVED_SECONDS", 0.0)
+    fleet = Fleet(name)
+    async with get_client() as client:
+        await client.increment_concurrency_slots([name], LIMIT, "concurrency")
+        async with fleet.run("first") as slots:
+            await until(lambda: bool(fleet.said))
+            await client.release_concurrency_slots([name], LIMIT, 1.0)
+            await until(lambda: slots.capacity == LIMIT)
+    repair = f"prefect gcl update {name} --active-slots 0"
+    assert fleet.said == [f"10 of the 10 slots of the limit {name} are taken; if no other run is there: {repair}"]
+
+
+@pytest.mark.slow
+async def test_a_server_that_forgot_its_leases_counts_them_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does by default when it is restarted: the run takes its slots anew, and none is left behind."""
+    monkeypatch.setattr("flows.leases.RENEW_SECONDS", 0.2)
+    port = _free_port()
+    monkeypatch.setattr("flows.local_server._free_port", lambda: port)
+    name, forgetful = f"millrace-{uuid4().hex}", "prefect.server.concurrency.lease_storage.memory"
+    changed = {"server.concurrency.lease_storage": forgetful, "api.url": f"http://127.0.0.1:{port}/api"}
+    with temporary_settings(updates=changed), ExitStack() as first_server, ExitStack() as second_server:
+        await asyncio.to_thread(first_server.enter_context, _started())
+        await set_limit(name, LIMIT)
+        async with Fleet(name).run("first") as slots:
+            await until(lambda: slots.capacity == LIMIT)
+            sizes: list[int] = [LIMIT]
+            resize = slots.resize
+            monkeypatch.setattr(slots, "resize", lambda size: (sizes.append(size), resize(size)))
+            await asyncio.to_thread(first_server.close)
+            await asyncio.to_thread(second_server.enter_context, _started())
+            await until(lambda: min(sizes) < LIMIT)
+            await until(lambda: slots.capacity == LIMIT)
+            assert (await active(name), await active(f"{name}-runs")) == (LIMIT, 1)
 
 
 @pytest.mark.slow
