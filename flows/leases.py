@@ -38,6 +38,8 @@ STARVED_SECONDS = 120.0
 """After so long without any slot a run says so: what a killed run of another machine held has come back by then."""
 MOST_RUNS = 10_000
 
+Say = Callable[[str], object]
+
 
 def limit_name(embedder: EmbedderSettings) -> str:
     """The limit's name on the Prefect server, such as `millrace-openai`."""
@@ -45,7 +47,7 @@ def limit_name(embedder: EmbedderSettings) -> str:
 
 
 def embedder_slots(
-    embedder: EmbedderSettings, slots: Slots, say: Callable[[str], object], *, of_run: int
+    embedder: EmbedderSettings, slots: Slots, say: Say, *, of_run: int
 ) -> AbstractAsyncContextManager[None]:
     """`leased_slots` of this provider. A limit is made for one that somebody bills, not for a model in the process.
 
@@ -56,9 +58,7 @@ def embedder_slots(
 
 
 @asynccontextmanager
-async def leased_slots(
-    name: str, slots: Slots, say: Callable[[str], object], *, make: int | None
-) -> AsyncIterator[None]:
+async def leased_slots(name: str, slots: Slots, say: Say, *, make: int | None) -> AsyncIterator[None]:
     """Keep ``slots`` at this run's share of the limit for the length of the block.
 
     Where there is no such limit one of ``make`` slots is made, or, for None, ``slots`` stay as they are. Nobody gets a
@@ -90,9 +90,7 @@ async def leased_slots(
 class Leases:
     """What one run holds of a limit. An unreachable server changes nothing: a healthy run goes on with what it has."""
 
-    def __init__(
-        self, client: PrefectClient, name: str, slots: Slots, note: Note, say: Callable[[str], object]
-    ) -> None:
+    def __init__(self, client: PrefectClient, name: str, slots: Slots, note: Note, say: Say) -> None:
         self.wanted = slots.capacity
         self._client = client
         self._name = name
@@ -264,7 +262,7 @@ class Leases:
         return False
 
     async def _count_out(self, name: str, count: int, lease: UUID) -> None:
-        """Free the slots of a lost lease, where it cannot have run out: a restarted server forgot it, and still counts them."""
+        """Free the slots of a lost lease that cannot have run out: a restarted server forgot it, and still counts them."""
         if time.monotonic() - self._renewed_at.pop(lease) < LEASE_SECONDS:
             with suppress(httpx.HTTPError):
                 await self._client.release_concurrency_slots([name], count, occupancy_seconds=1.0)

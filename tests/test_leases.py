@@ -259,7 +259,12 @@ async def test_a_server_that_forgot_its_leases_counts_them_no_longer(monkeypatch
             await until(lambda: slots.capacity == LIMIT)
             sizes: list[int] = [LIMIT]
             resize = slots.resize
-            monkeypatch.setattr(slots, "resize", lambda size: (sizes.append(size), resize(size)))
+
+            def seen(size: int) -> None:
+                sizes.append(size)
+                resize(size)
+
+            monkeypatch.setattr(slots, "resize", seen)
             await asyncio.to_thread(first_server.close)
             await asyncio.to_thread(second_server.enter_context, _started())
             await until(lambda: min(sizes) < LIMIT)
