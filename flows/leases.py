@@ -262,7 +262,7 @@ class Leases:
         return False
 
     async def _count_out(self, name: str, count: int, lease: UUID) -> None:
-        """Free the slots of a lost lease that cannot have run out: a restarted server forgot it, still counting them."""
+        """Free the slots of a lease that was lost before it ran out: a restarted server still counts them."""
         if time.monotonic() - self._renewed_at.pop(lease) < LEASE_SECONDS:
             with suppress(httpx.HTTPError):
                 await self._client.release_concurrency_slots([name], count, occupancy_seconds=1.0)
