@@ -69,10 +69,10 @@ async def leased_slots(name: str, slots: Slots, say: Say, *, make: int | None) -
         limit = RunsLimit(client, name)
         if make is not None:
             await limit.make(make)
-        elif not await limit.exists():
+        if (limit_id := await limit.id()) is None:
             yield
             return
-        folder = get_current_settings().home / "millrace" / "leases" / name
+        folder = get_current_settings().home / "millrace" / "leases" / str(limit_id)
         with lease_book(folder) as note:
             leases = Leases(client, name, slots, note, say)
             try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 
@@ -20,28 +22,29 @@ class RunsLimit:
         self._client = client
         self._name = name
 
-    async def exists(self) -> bool:
-        """Whether the operator, or a run, made it."""
-        return await self._limit() is not None
+    async def id(self) -> UUID | None:
+        """By which no other server knows another limit; None where there is none."""
+        limit = await self._read()
+        return None if limit is None else limit.id
 
     async def make(self, slots: int) -> None:
         """Make it where there is none."""
-        if await self._limit() is None:
+        if await self._read() is None:
             await self._set(slots)
 
     async def fit(self, slots: int, *, runs: int) -> None:
         """Make it no smaller than this run needs; as large as it needs, where no other run is there."""
-        limit = await self._limit()
+        limit = await self._read()
         given = await self._client.read_variable_by_name(self._name)
-        if limit is None or given is None or given.value != limit:
+        if limit is None or given is None or given.value != limit.limit:
             return
-        fitting = slots if runs <= 1 else max(limit, slots)
-        if fitting != limit:
+        fitting = slots if runs <= 1 else max(limit.limit, slots)
+        if fitting != limit.limit:
             await self._set(fitting)
 
-    async def _limit(self) -> int | None:
+    async def _read(self) -> GlobalConcurrencyLimitResponse | None:
         try:
-            return (await self._client.read_global_concurrency_limit_by_name(self._name)).limit
+            return await self._client.read_global_concurrency_limit_by_name(self._name)
         except ObjectNotFound:
             return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 from prefect.settings import get_current_settings
 
@@ -87,3 +88,10 @@ def server_url() -> str:
     url = get_current_settings().api.url
     assert url is not None
     return str(url)
+
+
+def delete_limits() -> None:
+    """Delete every concurrency limit of that server, which does not look for leases that ran out."""
+    with httpx.Client(base_url=f"{server_url()}/", timeout=30) as api:
+        for limit in api.post("v2/concurrency_limits/filter", json={}).raise_for_status().json():
+            api.delete(f"v2/concurrency_limits/{limit['id']}")

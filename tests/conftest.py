@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
 import pytest
 from prefect.settings import temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.local_server import LOCAL_DEFAULTS
-from tests.command import server_url
+from tests.command import delete_limits
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,9 +35,7 @@ def no_limit_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """The limits that a test's runs made on the shared server go with it: what a killed run held would stay taken."""
     yield
     if "prefect_server" in request.fixturenames:
-        with httpx.Client(base_url=f"{server_url()}/") as api:
-            for limit in api.post("v2/concurrency_limits/filter", json={}).raise_for_status().json():
-                api.delete(f"v2/concurrency_limits/{limit['id']}")
+        delete_limits()
 
 
 @pytest.fixture

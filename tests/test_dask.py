@@ -26,7 +26,6 @@ from tests.test_pipeline import counts
 pytestmark = [
     pytest.mark.prefect,
     pytest.mark.slow,
-    pytest.mark.xdist_group("prefect"),
     pytest.mark.usefixtures("results"),
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -80,7 +79,8 @@ def providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provi
 def workers() -> list[psutil.Process]:
     """The worker processes of this one."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if any("spawn_main" in part for part in child.cmdline())]
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if any("spawn_main" in part for part in child.cmdline())]
 
 
 def ids(documents: int) -> set[str]:

@@ -12,7 +12,7 @@ from tasks.load.source import SEGMENT_BYTES, Source
 from tasks.records import Document
 from tests.test_pipeline import Mill, counts
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 DOCUMENTS = 60
 TEXT_BYTES = 5_000_000

@@ -24,7 +24,6 @@ from tests.command import ROOT, server_url
 
 pytestmark = [
     pytest.mark.prefect,
-    pytest.mark.xdist_group("prefect"),
     pytest.mark.usefixtures("prefect_server", "own_home"),
 ]
 

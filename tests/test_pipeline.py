@@ -25,7 +25,7 @@ from tasks.records import Document, EmbedRecord, LedgerHead, Reason, Receipt
 from tasks.settings import IngestSettings, SourceSettings
 from tests.fakes import CountingEmbedder, MemoryStore, pass_all, vector_of
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 
 @dataclass

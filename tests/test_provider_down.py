@@ -13,7 +13,7 @@ from tasks.errors import RateLimitedError, TransientError, UnavailableError
 from tasks.retries import ATTEMPTS
 from tests.test_pipeline import Mill, counts, numbered
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 DOCUMENTS = 400
 CONCURRENCY = 4

@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_pipeline import Mill, counts, numbered
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 SEGMENT = 4
 """Documents: two batches of two."""

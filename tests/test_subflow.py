@@ -15,7 +15,7 @@ from tasks.checkpoints.keys import lock_key
 from tasks.checkpoints.lock import one_writer
 from tasks.errors import JobBusyError, RunFailedError, UsageError
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 
 @flow

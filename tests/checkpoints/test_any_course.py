@@ -31,7 +31,6 @@ from tests.test_pipeline import Mill, refuse_from, reject
 pytestmark = [
     pytest.mark.prefect,
     pytest.mark.slow,
-    pytest.mark.xdist_group("prefect"),
     pytest.mark.usefixtures("prefect_server"),
 ]
 

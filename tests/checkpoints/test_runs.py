@@ -14,7 +14,7 @@ from tasks.records import Reason
 from tests.fakes import MemoryStore
 from tests.test_pipeline import Mill, counts, numbered, refuse_from, reject
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tasks.errors import JobBusyError
 from tests.command import Command, server_url
 from tests.test_pipeline import Mill, counts, numbered, refuse_from
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
 KEY, SECRET, BUCKET = "test-key-id", "test-secret-key", "checkpoints"
 MINUTE = 60

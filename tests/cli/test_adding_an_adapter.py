@@ -15,7 +15,7 @@ import pytest
 
 from tests.command import ROOT, server_url
 
-pytestmark = [pytest.mark.cli, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.cli]
 
 PAGE = ROOT / "docs" / "adding-an-adapter.md"
 BLOCK = re.compile(

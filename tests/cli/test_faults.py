@@ -20,7 +20,7 @@ from tests.command import Command, Finished, server_url
 from tests.emulators.process import EmulatorProcess
 from tests.emulators.vectors import vectors_for
 
-pytestmark = [pytest.mark.cli, pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.cli, pytest.mark.slow]
 
 DOCUMENTS = 20_000
 DIMENSION = 16

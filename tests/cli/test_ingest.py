@@ -14,7 +14,7 @@ import pytest
 from tests.command import Command, finish, server_url
 from tests.emulators.process import EmulatorProcess
 
-pytestmark = [pytest.mark.cli, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.cli]
 
 REPORT_KEYS = {
     *("job_id", "documents", "upserted", "unchanged", "duplicates", "dead_letters", "resumed", "batches"),

@@ -13,7 +13,7 @@ from tests.cli.test_ingest import numbered, write
 from tests.command import Command, finish, server_url
 from tests.emulators.process import EmulatorProcess
 
-pytestmark = [pytest.mark.cli, pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.cli, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from tests.command import Command, Finished, server_url
 from tests.emulators.cohere import CohereEmulator
 
-pytestmark = [pytest.mark.cli, pytest.mark.xdist_group("prefect")]
+pytestmark = [pytest.mark.cli]
 
 RECIPES = {
     "bread": "Keep a loaf soft and fresh for longer by wrapping it in cloth.",

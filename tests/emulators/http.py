@@ -256,4 +256,6 @@ class LoopbackServer:
         for connection in list(self._connections):
             connection.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:  # a held request whose client is gone
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

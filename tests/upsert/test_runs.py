@@ -27,7 +27,7 @@ from tests.emulators.weaviate import WeaviateEmulator
 from tests.upsert.contract import SECRET, Bed, assert_kept, needs
 from tests.upsert.test_contract import BEDS
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("results")]
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("results")]
 
 DOCUMENTS = 5_000
 HASHING = HashingSettings(dimension=64)
